@@ -15,7 +15,8 @@ Tier = DuplicateTier
 ImagePair = DuplicateRecord
 Decision = NewDecision
 
-TIERS: tuple[Tier, ...] = ("bytes", "pixels", "near", "similar")  # the most certain first; never mixed in a group
+# The most certain first; never mixed in a group.
+TIERS: tuple[Tier, ...] = ("bytes", "pixels", "near", "series", "similar")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _Key = TypeVar("_Key", int, str)
@@ -90,6 +91,8 @@ class GroupMember:
 @dataclass(frozen=True, kw_only=True)
 class DuplicateGroup:
     """Copies of one tier, the kept file first. Each member matches the kept file directly.
+
+    In a series, each member matches another member; the kept file is the best shot.
 
     In a review it can also be a pair of similar or different images.
     """

@@ -22,6 +22,7 @@ from simile.dedup.records import Decision, DuplicateGroup, GroupMember, ImageFil
 
 _NOT_COMPARED_NOTE = "{} stays: it was not found to be a copy of the file that is kept now."
 _UNDECIDED_NOTE = "Both files stay until you decide. About {}: {}."
+_SERIES_NOTE = "Both shots stay, unless you make a plan with `simile dedup --series keep-best`."
 _PROTECTED_NOTE = "Both files stay: {} is in an archive or was uploaded, and no plan touches such files."
 
 DecisionsByHashes = Mapping[tuple[str, str], Decision]  # by (first_sha256, second_sha256)
@@ -175,6 +176,8 @@ class DuplicateReview:
         if is_removed:
             protected = [file for file in (kept, other) if is_protected(file.path, self.findings.uploads_folder)]
             note = _PROTECTED_NOTE.format(PurePath(protected[0].path).name) if protected else ""
+            if not note and case.tier == "series":
+                note = _SERIES_NOTE
             if not note and other_member.undecided and decision is None:
                 note = _UNDECIDED_NOTE.format(PurePath(other.path).name, other_member.undecided)
         elif decision is not None and decision.same:
@@ -224,7 +227,7 @@ class DuplicateReview:
             files=files,
             decisions={key: decision for key, decision in self._decisions_by_hashes.items() if set(key) <= hashes},
         )
-        tiers: tuple[Tier, ...] = ("pixels",) if case.tier == "pixels" else ("pixels", "near")
+        tiers: tuple[Tier, ...] = (case.tier,) if case.tier in ("pixels", "series") else ("pixels", "near")
         groups = make_groups(case_findings, tiers=tiers, threshold=self.threshold)
         return [group for group in groups if case.tier != "near" or group.tier == "near"]
 

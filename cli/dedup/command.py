@@ -36,7 +36,8 @@ def dedup(
     filters: options.FilterOptions,
     common: options.EncoderOptions,
     tier: Annotated[
-        list[str] | None, Option(help="bytes, pixels, near or similar; comma-separated or repeated. [default: all]")
+        list[str] | None,
+        Option(help="bytes, pixels, near, series or similar; comma-separated or repeated. [default: all]"),
     ] = None,
     scope: Annotated[
         Literal["across", "within"] | None,
@@ -57,6 +58,14 @@ def dedup(
             help="Rules for the file to keep, in order: largest, least-compressed, oldest, under:FOLDER, labelled. "
             "[default: largest, least-compressed, oldest]"
         ),
+    ] = None,
+    series: Annotated[
+        Literal["keep-best"] | None,
+        Option(help="Let the plan keep only the best shot of each series. [default: keep all]"),
+    ] = None,
+    series_seconds: Annotated[
+        float | None,
+        Option(min=0, help="Longest time between a shot of a series and the one before. [default: 10]"),
     ] = None,
     last: Annotated[
         bool, Option("--last", help="Show the results of the last run, with the decisions made since.")
@@ -113,7 +122,8 @@ def dedup(
 ) -> None:
     """Find copies of images and plan what to keep. Only `apply` changes files.
 
-    There are four tiers: equal bytes, equal pixels, near copies (confirmed), and similar images that are not copies.
+    There are four tiers of copies and similar images: equal bytes, equal pixels, near copies (confirmed), and similar
+    images that are not copies. A fifth tier are series: shots that were taken seconds apart and look alike.
     """
     given = _get_given_options(context)
     if context.invoked_subcommand is not None:
@@ -130,6 +140,7 @@ def dedup(
         scope=scope,
         threshold=threshold,
         filter=filters.to_filter(),
+        removes_series=series == "keep-best",
         split_names=None if between is None else [name for text in between for name in text.split(",")],
         label_source=labels,
     )
@@ -143,6 +154,7 @@ def dedup(
     with reporter:
         if not last and set(result_options.tiers) != {"bytes"}:  # equal bytes are known without a run
             from simile.dedup.detection.job import DedupRequest, find_duplicates
+            from simile.dedup.detection.series import DEFAULT_SERIES_SECONDS
 
             _check_names(common.get_home(), result_options)
             request = DedupRequest(
@@ -153,6 +165,7 @@ def dedup(
                 seed=seed,
                 wait=wait,
                 keep=tuple(result_options.rules or DEFAULT_KEEP_RULES),
+                series_seconds=DEFAULT_SERIES_SECONDS if series_seconds is None else series_seconds,
             )
             find_duplicates(common.load_settings(), request, reporter.on_stage)
         with common.open_searcher() as searcher:
@@ -198,6 +211,10 @@ def _check_options(result_options: DedupResultOptions, given: dict[str, str]) ->
         raise BadUsage(f"threshold can't be {result_options.threshold}. Give a distance: a number from 0 on.")
     if "precision" in given and ("threshold" in given or "last" in given):
         raise BadUsage("--precision finds a threshold in a new run, so it excludes --threshold and --last. Choose one.")
+    if "last" in given and "series_seconds" in given:
+        raise BadUsage("--series-seconds is for a new search of series: leave it out, or leave out --last.")
+    if "series" in given and "series" not in result_options.tiers:
+        raise BadUsage("--series is about the tier series: add series to --tier, or leave out --tier.")
     if "against" in given and not given.keys() <= AGAINST_PARAMETERS:
         others = ", ".join(option for parameter, option in given.items() if parameter not in AGAINST_PARAMETERS)
         raise BadUsage(f"--against compares with the whole home: leave out {others}.")

@@ -39,6 +39,7 @@ def write_output_files(
             searcher,
             findings,
             results.groups,
+            series=results.series,
             similar_file_pairs=similar if "similar" in results.tiers else (),
             threshold=threshold,
             on_progress=on_stage,

@@ -25,6 +25,7 @@ def format_results(results: DedupResults, counts: Mapping[str, DedupTierCount]) 
         same = sum(decision.same for decision in results.findings.decisions.values())
         lines.append(f"decisions: {same:,} same, {len(results.findings.decisions) - same:,} different")
     lines += [
+        *_format_series(results),
         *_format_left_out(results),
         *_format_undecided(results),
         *_format_leaks(results),
@@ -64,7 +65,7 @@ def _format_tiers(counts: Mapping[str, DedupTierCount]) -> list[str]:
     rows += [
         (tier, f"{count.groups:,}", f"{count.files:,}", f"{count.removable:,}", output.format_size(count.bytes))
         for tier, count in counts.items()
-        if tier != "similar"
+        if tier != "similar" and not (tier == "series" and not count.groups)
     ]
     lines = format_table(rows) if len(rows) > 1 else []
     if "similar" in counts:
@@ -108,6 +109,16 @@ def _format_curve(calibration: ThresholdCalibration) -> list[str]:
     rows = [("  distance", "precision", "recall")]
     rows += [(f"  {points[n].distance:.4f}", f"{points[n].precision:.3f}", f"{points[n].recall:.3f}") for n in numbers]
     return format_table(rows)
+
+
+def _format_series(results: DedupResults) -> Iterable[str]:
+    if results.series:
+        count = sum(len(series.members) for series in results.series)
+        yield f"series of shots (no copies): {len(results.series):,} with {count:,} images; the best shot of each:"
+    for series in results.series[:MAX_LISTED_ITEMS]:
+        best = series.kept_member
+        yield f"  {best.file.path}  of {len(series.members):,}: {best.keep_reason}"
+    yield from _format_more(len(results.series))
 
 
 def _format_left_out(results: DedupResults) -> Iterable[str]:

@@ -240,7 +240,7 @@ class _PlanApplier:
             raise SkippedFile(OTHER_BYTES_REASON)
         if self.target_planner is not None:
             self.target_planner.check_files(file, kept_file)
-        self.evidence.check_copy(file, kept_file)
+        self.evidence.check_match(file, kept_file, removal.tier)
         self.history.check_dependents(path, file.sha256, kept_file.sha256, self.evidence)
         self._check_links(file)
         return file, kept_file

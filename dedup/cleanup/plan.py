@@ -161,7 +161,7 @@ _REMOVAL_CHECKS = {
     "sha256": _SHA256_CHECK,
     "keep_path": _PATH_CHECK,
     "keep_sha256": _SHA256_CHECK,
-    "tier": (("bytes", "pixels", "near").__contains__, "It must be bytes, pixels or near."),  # similar ones all stay
+    "tier": (TIERS[:-1].__contains__, f"It must be {', '.join(TIERS[:-1])}."),  # similar images all stay
     "group": _TEXT_CHECK,
     "reason": _TEXT_CHECK,
 }

@@ -21,7 +21,7 @@ from simile.dedup.cleanup.journal import ACTIVE_STATES, FileOperation, Operation
 from simile.dedup.cleanup.recovery import is_operation_link
 from simile.dedup.cleanup.trash import is_in_trash
 from simile.dedup.grouping.matches import find_component_roots
-from simile.dedup.records import CleanupPlan, Decision, Removal, sort_pair
+from simile.dedup.records import CleanupPlan, Decision, Removal, Tier, sort_pair
 from simile.images.formats import Limits
 from simile.images.sources.archives import split_member_path
 from simile.store.catalogue.catalogue import Catalogue
@@ -166,9 +166,12 @@ class CopyEvidence:
         )
         self.pixel_classes = find_component_roots(pixel_pairs)
         self.near_pairs = {self._get_class_pair(*pair) for pair in near_pairs | decided[True]}
+        # Image id -> smallest id of its series; copies of a shot belong to it.
+        shots = {(pair.first, pair.second) for pair in catalogue.duplicates.iterate_pairs(("series",))}
+        self.series = find_component_roots((shots - decided[False]) | pixel_pairs | near_pairs | decided[True])
 
-    def check_copy(self, file: FileIdentity, kept_file: FileIdentity) -> None:
-        """Raise SkippedFile unless the two files are copies of one image."""
+    def check_match(self, file: FileIdentity, kept_file: FileIdentity, tier: Tier) -> None:
+        """Raise SkippedFile unless the two files are copies of one image, or in the tier `series` of one series."""
         verdict = self.verdicts.get(sort_pair(file.sha256, kept_file.sha256))
         if file.sha256 == kept_file.sha256 or verdict:
             return
@@ -176,9 +179,13 @@ class CopyEvidence:
             raise SkippedFile("users decided that the two are different images")
         if file.sha256 not in self.image_ids or kept_file.sha256 not in self.image_ids:
             self._verify_pixels(file.path, kept_file.path)
-        elif not self.are_copies(file.sha256, kept_file.sha256):
+        elif not (
+            self.are_copies(file.sha256, kept_file.sha256)
+            or (tier == "series" and self._are_in_series(file.sha256, kept_file.sha256))
+        ):
+            kind = "shots of a series" if tier == "series" else "copies"
             raise SkippedFile(
-                "the home does not know the two as copies; run `simile dedup` again, or decide on them at /duplicates"
+                f"the home does not know the two as {kind}; run `simile dedup` again, or decide on them at /duplicates"
             )
 
     def are_copies(self, first_sha256: str, second_sha256: str) -> bool:
@@ -190,6 +197,10 @@ class CopyEvidence:
             return bool(verdict)
         first, second = self._get_class_pair(self.image_ids[first_sha256], self.image_ids[second_sha256])
         return first == second or (first, second) in self.near_pairs
+
+    def _are_in_series(self, first_sha256: str, second_sha256: str) -> bool:
+        first, second = self.image_ids[first_sha256], self.image_ids[second_sha256]
+        return self.series.get(first, first) == self.series.get(second, second)
 
     def may_record(self, decision: Decision) -> bool:
         """Return whether a plan's decision may be stored: `same` only if the images are known as copies anyway.

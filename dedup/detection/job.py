@@ -1,6 +1,7 @@
 """The job of `simile dedup`: find all copies in a home. Files are only read; only the catalogue's findings change.
 
-    planted copies -> threshold -> candidates -> same pixels -> verified near copies -> findings, in one transaction
+    planted copies -> threshold -> candidates -> same pixels -> verified near copies -> series
+    -> findings, in one transaction
 
 Each stage writes its result to the home's folder dedup/unfinished, so that an interrupted run can continue. Results
 about images and pairs stay in dedup/results.jsonl: a later run compares only new images.
@@ -15,7 +16,7 @@ import math
 import shutil
 import threading
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -42,6 +43,7 @@ from simile.dedup.detection.candidates import (
     write_candidates,
 )
 from simile.dedup.detection.known_results import KnownResults
+from simile.dedup.detection.series import DEFAULT_SERIES_SECONDS, find_series
 from simile.dedup.detection.threshold import CalibrationExample, CopyPlanter, calibrate_threshold, find_look_alikes
 from simile.dedup.detection.verification import verify_candidates
 from simile.dedup.grouping.findings import DEDUP_RUN_KIND, calibration_from_json, calibration_to_json, load_findings
@@ -91,6 +93,7 @@ class DedupRequest:
     seed: int = 0  # of the planted copies
     wait: float = 0.0  # seconds to wait while another command uses the home
     keep: tuple[str, ...] = DEFAULT_KEEP_RULES
+    series_seconds: float = DEFAULT_SERIES_SECONDS  # between a shot of a series and the one before
 
 
 def find_duplicates(settings: Settings, request: DedupRequest, on_progress: OnProgress = lambda *_: None) -> int:
@@ -229,6 +232,10 @@ class _DedupJob:
         is_within = candidates["distance"] <= np.float32(threshold)
         is_near = is_within & ~np.isin(candidates["first"], look_alikes) & ~np.isin(candidates["second"], look_alikes)
         near = self._verify_near(candidates[is_near], workers) if self._includes_near else []
+        # Series. Two near copies that were taken at different times are two shots.
+        series = self._find_series(near, pixel_classes)
+        shots = {(pair.first, pair.second) for pair in series}
+        near = [pair for pair in near if (pair.first, pair.second) not in shots]
         # Store the pairs of the requested tiers.
         tiers = [tier for tier in self.request.tiers if tier != "bytes"]
         pixel_pairs = (  # each image with the smallest id of its class; the other pairs follow from these
@@ -245,9 +252,12 @@ class _DedupJob:
                 LOOK_ALIKE_REASON if distance <= np.float32(threshold) else NEIGHBOUR_REASON,
             )
             for first, second, distance in candidates[~is_near].tolist()
+            if (first, second) not in shots
         )
-        records = (pair for pair in chain(pixel_pairs, near, neighbours) if pair.tier in tiers)
-        copies = {image_id for pair in near if pair.tier == "near" for image_id in (pair.first, pair.second)}
+        records = (pair for pair in chain(pixel_pairs, near, series, neighbours) if pair.tier in tiers)
+        copies = {
+            image_id for pair in (*near, *series) if pair.tier != "similar" for image_id in (pair.first, pair.second)
+        }
         self._measure_copies(copies | pixel_classes.keys() | set(pixel_classes.values()), workers)
         searched_ids = None if self.request.only is None else self.paths.keys()
         stored = self.catalogue.duplicates.replace(run_id, records, tiers, searched_ids)
@@ -376,6 +386,18 @@ class _DedupJob:
             pairs, self.paths, workers, self.limits, self.results, on_compared, self._add_failure, features
         )
 
+    def _find_series(self, near: Iterable[ImagePair], pixel_classes: Collection[int]) -> list[ImagePair]:
+        """Return the pairs of series, without images that another one with equal pixels represents."""
+        if not self._includes_near:
+            near = self.catalogue.duplicates.iterate_pairs(("near",))
+        copies = {(pair.first, pair.second) for pair in near if pair.tier == "near"}
+        shots = {
+            image_id: shot
+            for image_id, shot in self.catalogue.photo_metadata.get_shots().items()
+            if image_id in self.paths and image_id not in pixel_classes
+        }
+        return find_series(self.snapshot, shots, copies, self.request.series_seconds)
+
     def _measure_copies(self, image_ids: Collection[int], workers: WorkerPool) -> None:
         """Measure and store what the copies hold, so that the better file of each group is known."""
         measurement = load_measurements(self.home)
@@ -447,4 +469,6 @@ def _check_request(request: DedupRequest) -> None:
         raise BadSetting(f"precision can't be {request.precision}. Use a number above 0 and up to 1.")
     if request.threshold is not None and not 0 <= request.threshold < math.inf:
         raise BadSetting(f"threshold can't be {request.threshold}. Use a distance of 0 or more.")
+    if not 0 <= request.series_seconds < math.inf:
+        raise BadSetting(f"series_seconds can't be {request.series_seconds}. Use a number of seconds from 0 on.")
     parse_keep_rules(request.keep)

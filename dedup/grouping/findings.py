@@ -35,8 +35,8 @@ class Findings:
     """What is known about copies in a home.
 
     Attributes:
-        pairs: Pixel and near pairs, the nearest first. Decisions are not applied yet, except that images which users
-            decided to be the same are always a pair.
+        pairs: Pixel, near and series pairs, the nearest first. Decisions are not applied yet, except that images
+            which users decided to be the same are always a pair.
         files: By image id, sorted by path; for all images in `pairs` and all images with several files.
         link_paths: Paths in `files` that are hard or symbolic links to another file of the same image.
         left_out: Files that are not in `files` because they are missing, changed, or could not be read the last time.
@@ -93,7 +93,7 @@ def load_findings(catalogue: Catalogue, filter: Filter | None = None) -> Finding
         catalogue.duplicates.iterate_labels(candidates_only=True),
         load_measurements(catalogue.home),
     )
-    copies = catalogue.duplicates.iterate_pairs(("pixels", "near"))
+    copies = catalogue.duplicates.iterate_pairs(("pixels", "near", "series"))
     pairs = [pair for pair in copies if pair.first in files and pair.second in files]
     pairs += _make_decided_pairs(catalogue, decisions, pairs, files)
     return Findings(
@@ -256,7 +256,10 @@ def _make_decided_pairs(
 
     If images with the same pixels as these are a pair, its measurements are used.
     """
-    roots = find_component_roots((pair.first, pair.second) for pair in pairs if pair.tier == "pixels")
+    roots, series = (
+        find_component_roots((pair.first, pair.second) for pair in pairs if pair.tier == tier)
+        for tier in ("pixels", "series")
+    )
 
     def get_class_pair(first: int, second: int) -> tuple[int, int]:
         return sort_pair(roots.get(first, first), roots.get(second, second))
@@ -275,7 +278,9 @@ def _make_decided_pairs(
             continue
         known = pairs_by_class.get(get_class_pair(first, second))
         if known is None:
-            known = ImagePair(first, second, "near", _compute_distance(catalogue, first, second), None, DECIDED_REASON)
+            is_series = series.get(first, first) == series.get(second, second)
+            distance = _compute_distance(catalogue, first, second)
+            known = ImagePair(first, second, "series" if is_series else "near", distance, None, DECIDED_REASON)
         decided_pairs.append(known._replace(first=first, second=second))
     return decided_pairs
 

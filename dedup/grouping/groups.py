@@ -1,4 +1,7 @@
-"""Groups of copies. Tiers are never mixed and matches are never chained: each member matches the kept file directly."""
+"""Groups of copies, and series of shots. Tiers are never mixed.
+
+Matches of copies are never chained: each member matches the kept file directly. Shots of a series follow each other.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from simile.dedup.grouping.keep_rules import KeepRanking
 from simile.dedup.grouping.matches import MatchGraph, MatchStar, make_component_stars, make_greedy_stars
 from simile.dedup.grouping.pair_changes import PairChanges, find_objection
 from simile.dedup.grouping.scope import ImageParts, Scope, is_in_scope, split_images
+from simile.dedup.grouping.series import compute_shot_score, explain_shot, match_shots
 from simile.dedup.records import TIERS, DuplicateGroup, GroupMember, ImageFile, ImagePair, Tier
 from simile.images.matching.changes import NO_CHANGES
 
@@ -40,6 +44,7 @@ class CopyMatches:
     pixel_stars: Sequence[MatchStar]  # groups of equal pixels
     replaced_by: Mapping[int, int]
     near_matches: MatchGraph
+    shot_matches: MatchGraph  # of series
     changes: PairChanges
 
 
@@ -74,6 +79,9 @@ def match_copies(
         pixel_stars=pixel_stars,
         replaced_by=replaced_by,
         near_matches=near_matches,
+        shot_matches=match_shots(
+            parts.pairs, _list_decisions_by_id(findings, parts), replaced_by, near_matches, keep_order
+        ),
         changes=findings.changes,
     )
 
@@ -112,6 +120,8 @@ def build_groups(copies: CopyMatches, tiers: Collection[str] = GROUP_TIERS) -> l
     if "near" in tiers:
         stars = make_greedy_stars(copies.near_matches, copies.keep_order)
         groups += [_make_group("near", star, copies, copies.near_matches) for star in stars]
+    if "series" in tiers:
+        groups += _make_series(copies)
     return sorted(groups, key=_get_group_sort_key)
 
 
@@ -154,11 +164,16 @@ def _match_near(
     *,
     decided_only: bool,
 ) -> MatchGraph:
-    """Collect the near pairs within the threshold, and those that users decided to be the same."""
+    """Collect the near pairs within the threshold, and those that users decided to be the same.
+
+    Shots of a series are never copies of one image.
+    """
     matches = MatchGraph(_list_decisions_by_id(findings, parts), replaced_by)
     bound = findings.get_effective_threshold(threshold)
     for pair in parts.pairs:
         first, second = replaced_by.get(pair.first, pair.first), replaced_by.get(pair.second, pair.second)
+        if pair.tier == "series" and first != second:
+            matches.separate(first, second)
         if pair.tier != "near" or first == second or matches.is_decided_different(first, second):
             continue
         is_near = not decided_only and (bound is None or pair.distance <= bound)
@@ -221,6 +236,36 @@ def _make_group(tier: Tier, star: MatchStar, copies: CopyMatches, matches: Match
     matched = None if tier == "pixels" else matches.count_matches(star)
     decided = all(matches.is_decided_same(star.kept_id, other_id) for other_id in others)
     return _assemble_group(tier, members, matched, decided=decided)
+
+
+def _make_series(copies: CopyMatches) -> list[DuplicateGroup]:
+    """Make the series. Copies of a shot are represented by the file that is kept of them."""
+    matches, files = copies.shot_matches, copies.representative_files
+    by_score = sorted(
+        matches.neighbours, key=lambda image_id: (-compute_shot_score(files[image_id]), copies.keep_order[image_id])
+    )
+    order = {image_id: rank for rank, image_id in enumerate(by_score)}
+    stars = make_component_stars(matches, order, lambda *_: True)  # a scope is about copies
+    return [_make_series_group(star, copies, matches) for star in stars]
+
+
+def _make_series_group(star: MatchStar, copies: CopyMatches, matches: MatchGraph) -> DuplicateGroup:
+    """Make the group of a series, the best shot first."""
+    files = [copies.representative_files[image_id] for image_id in (star.kept_id, *star.other_ids)]
+    is_chosen = any(matches.is_preferred(star.kept_id, other_id) for other_id in star.other_ids)
+    members = [
+        GroupMember(
+            file=files[0], is_kept=True, keep_reason=DECIDED_REASON if is_chosen else explain_shot(files[0], files)
+        )
+    ]
+    for other_id, file in zip(star.other_ids, files[1:], strict=True):
+        direct = matches.neighbours[other_id]
+        pair = direct.get(star.kept_id) or next(iter(direct.values()))
+        members.append(
+            GroupMember(file=file, distance=pair.distance, reason=pair.reason, keep_reason=explain_shot(file, files))
+        )
+    decided = all(matches.is_decided_same(star.kept_id, other_id) for other_id in star.other_ids)
+    return _assemble_group("series", members, matches.count_matches(star), decided=decided)
 
 
 def _assemble_group(tier: Tier, members: list[GroupMember], matched: int | None, *, decided: bool) -> DuplicateGroup:

@@ -38,8 +38,7 @@ class MatchGraph:
             verdict = same and self._verdicts.get((first, second), True)
             self._verdicts[first, second] = self._verdicts[second, first] = verdict
             if not same:
-                self._different_ids[first].add(second)
-                self._different_ids[second].add(first)
+                self.separate(first, second)
             elif keep_id is not None and first != second:
                 loser, winner = (first, second) if keep_id == second_id else (second, first)
                 self._preferred_ids[loser].append(winner)
@@ -49,6 +48,11 @@ class MatchGraph:
         known = self.neighbours[first].get(second)
         if known is None or pair.distance < known.distance:
             self.neighbours[first][second] = self.neighbours[second][first] = pair
+
+    def separate(self, first: int, second: int) -> None:
+        """Let the two images never be in one group."""
+        self._different_ids[first].add(second)
+        self._different_ids[second].add(first)
 
     def is_decided_same(self, first: int, second: int) -> bool:
         """Return whether users decided that the two images are the same."""
@@ -80,7 +84,7 @@ class MatchGraph:
             current = preferred
 
     def filter_compatible(self, kept_id: int, other_ids: Iterable[int]) -> list[int]:
-        """Remove, in order, images that users decided to be different from `kept_id` or an image before."""
+        """Remove, in order, images that are separated from `kept_id` or an image before."""
         chosen = [kept_id]
         for other in other_ids:
             if self._different_ids.get(other, set()).isdisjoint(chosen):

@@ -96,6 +96,7 @@ def summary_to_json(results: DedupResults) -> dict[str, Any]:
     if results.class_counts is not None:
         classes = {name: vars(count) for name, count in results.class_counts.items()}
     return {
+        "series": [group_to_json(group) for group in results.series],
         "run_id": findings.run_id,
         "found_at": None if findings.found_at is None else findings.found_at.isoformat(),
         "encoder": findings.encoder,

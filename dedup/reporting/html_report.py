@@ -28,6 +28,7 @@ from simile.images.loading.loader import map_in_threads
 from simile.search.searcher import Searcher
 
 MAX_REPORT_GROUPS = 1000  # groups.json has all of them
+MAX_REPORT_SERIES = 200
 MAX_REPORT_SIMILAR = 200
 
 _TIER_ORDER: tuple[Tier, ...] = ("pixels", "near", "bytes")  # what can be decided comes first
@@ -46,6 +47,7 @@ def write_html_report(
     findings: Findings,
     groups: Sequence[DuplicateGroup],
     *,
+    series: Sequence[DuplicateGroup] = (),
     similar_file_pairs: Iterable[FilePair] = (),
     threshold: float | None = None,
     on_progress: OnProgress = lambda *_: None,
@@ -59,8 +61,12 @@ def write_html_report(
     shown_groups = sorted(groups, key=lambda group: _TIER_ORDER.index(group.tier))[:MAX_REPORT_GROUPS]
     similar_cases = [make_similar_case(file_pair) for file_pair in islice(similar_file_pairs, MAX_REPORT_SIMILAR)]
     stream = _template_environment.get_template("report.html").stream(
-        summary=_make_summary(findings, groups, len(shown_groups), len(similar_cases)),
-        cards=_make_cards(searcher, findings, [*shown_groups, *similar_cases], on_progress),
+        summary=_make_summary(
+            findings, groups, len(shown_groups), {"series": len(series), "similar": len(similar_cases)}
+        ),
+        cards=_make_cards(
+            searcher, findings, [*shown_groups, *series[:MAX_REPORT_SERIES], *similar_cases], on_progress
+        ),
         calibration=calibration,
         curve=None if calibration is None or threshold is None else make_curve(calibration, threshold),
         threshold=threshold,
@@ -94,13 +100,13 @@ def _make_cards(
 
 
 def _make_summary(
-    findings: Findings, groups: Sequence[DuplicateGroup], group_count: int, similar_count: int
+    findings: Findings, groups: Sequence[DuplicateGroup], group_count: int, other_counts: dict[str, int]
 ) -> dict[str, Any]:
-    """Return what the report's header shows, for `group_count` shown groups and `similar_count` similar pairs."""
+    """Return what the report's header shows, for `group_count` shown groups; `other_counts` by tier."""
     plan = plan_of(findings, groups)
     tiers = {tier: sum(group.tier == tier for group in groups) for tier in _TIER_ORDER}
     return {
-        "tiers": {**tiers, "similar": similar_count},
+        "tiers": {**tiers, **other_counts},
         "groups": len(groups),
         "shown": group_count,
         "removable": len(plan.removals),

@@ -26,7 +26,7 @@ def write_junit(path: Path, results: DedupResults, splits: Sequence[str]) -> Non
     leaks: defaultdict[tuple[str, str, str], list[SplitLeak]] = defaultdict(list)
     for leak in results.leaks or ():
         leaks[leak.first_split, leak.second_split, leak.pair.tier].append(leak)
-    tiers = [tier for tier in results.tiers if tier != "similar"]  # similar images are no copies
+    tiers = [tier for tier in results.tiers if tier not in ("series", "similar")]  # these are no copies
     cases = [(first, second, tier) for first, second in combinations(splits, 2) for tier in tiers]
     counts = {"tests": str(len(cases)), "failures": str(len(leaks)), "errors": "0"}
     root = ET.Element("testsuites", {"name": "simile dedup", **counts})

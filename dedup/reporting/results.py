@@ -40,6 +40,7 @@ class DedupResultOptions:
     filter: Filter | None = None
     scope: Scope | None = None  # only copies across folders or within one; None: all
     split_names: Sequence[str] | None = None  # splits between which leaks are searched; None: none
+    removes_series: bool = False  # whether the plan keeps only the best shot of each series
     label_source: str | None = None  # `folders` or a manifest column; None: labels are not checked
 
 
@@ -49,7 +50,8 @@ class DedupResults:
 
     findings: Findings
     copies: CopyMatches
-    groups: Sequence[DuplicateGroup]
+    groups: Sequence[DuplicateGroup]  # of copies
+    series: Sequence[DuplicateGroup]
     tiers: Sequence[Tier]
     threshold: float | None  # of near pairs; the groups were made with it
     filter: Filter | None
@@ -96,8 +98,9 @@ def collect_results(catalogue: Catalogue, options: DedupResultOptions) -> tuple[
     splits = None if options.split_names is None else DatasetSplits(options.split_names)
     findings = load_findings(catalogue, options.filter)
     copies = match_copies(findings, options.rules, options.threshold, scope=options.scope)
-    groups = build_groups(copies, options.tiers)
-    plan = plan_of(findings, groups)
+    groups = build_groups(copies, [tier for tier in options.tiers if tier != "series"])
+    series = build_groups(copies, ["series"]) if "series" in options.tiers else []
+    plan = plan_of(findings, [*groups, *series] if options.removes_series else groups)
     leaks = conflicts = class_counts = None
     if splits is not None:
         leaks = [leak for leak in find_leaks(findings, copies, splits) if leak.pair.tier in options.tiers]
@@ -109,6 +112,7 @@ def collect_results(catalogue: Catalogue, options: DedupResultOptions) -> tuple[
         findings=findings,
         copies=copies,
         groups=groups,
+        series=series,
         tiers=options.tiers,
         threshold=findings.get_effective_threshold(options.threshold),
         filter=options.filter,
@@ -122,10 +126,11 @@ def collect_results(catalogue: Catalogue, options: DedupResultOptions) -> tuple[
 
 def count_tiers(catalogue: Catalogue, results: DedupResults, plan: CleanupPlan) -> dict[str, DedupTierCount]:
     """Count each requested tier. A removable file is counted in the least certain tier that its removal relies on."""
-    freed_bytes = count_freed_bytes(plan, results.groups)
+    all_groups = [*results.groups, *results.series]
+    freed_bytes = count_freed_bytes(plan, all_groups)
     counts: dict[str, DedupTierCount] = {}
     for tier in results.tiers:
-        groups = [group for group in results.groups if group.tier == tier]
+        groups = [group for group in all_groups if group.tier == tier]
         counts[tier] = DedupTierCount(
             groups=len(groups),
             files=sum(len(group.members) for group in groups),

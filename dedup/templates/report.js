@@ -60,6 +60,8 @@ const isMatch = (data, first, second) =>
   data.tier !== "near" || first === 0 || second === 0
   || data.matches.some(([a, b]) => (a === first && b === second) || (a === second && b === first));
 
+const isCopy = (data) => TIERS.includes(data.tier); // similar images and shots of a series all stay
+
 // Whether the file is better than the kept one in some respect: it is only removed if users decide so.
 const isUndecided = (data, place, keptPlace) => data.undecided.some(([a, b]) => a === place && b === keptPlace);
 
@@ -69,7 +71,7 @@ function makeRemovals(card, { withBytes, withOpen }) {
   const keptPlace = getKeptPlace(card);
   const kept = data.files[keptPlace];
   const isRemoved = (place) => {
-    if (data.tier === "similar" || place === keptPlace || data.files[place].fixed || kept.fixed || !isMatch(data, place, keptPlace)) return false;
+    if (!isCopy(data) || place === keptPlace || data.files[place].fixed || kept.fixed || !isMatch(data, place, keptPlace)) return false;
     if (data.tier === "bytes") return withBytes;
     const decision = decisions.get(makeKey(data.files[0].sha256, data.files[place || keptPlace].sha256));
     return decision ? decision.same : withOpen && !isUndecided(data, place, keptPlace);
@@ -136,7 +138,7 @@ function paint(card) {
     const place = Number(section.dataset.place);
     const decision = place && card.needsDecision ? getDecision({ card, place }) : undefined;
     const isRemoved = removedPaths.has(data.files[place].path);
-    const isKept = !isRemoved && place === keptPlace && data.tier !== "similar";
+    const isKept = !isRemoved && place === keptPlace && isCopy(data);
     section.classList.toggle("is-kept", isKept);
     section.classList.toggle("is-removed", isRemoved);
     section.querySelector(".frame:not(.differs) .fate").textContent = isRemoved

@@ -35,7 +35,7 @@ from simile.service.state.review_cache import ReviewCache, TierSelection, make_t
 
 router = APIRouter(prefix=f"{urls.API}/duplicates", tags=["duplicates"])
 
-TiersParam = Annotated[list[Tier], Query(description="One or more of bytes, pixels, near; or only similar.")]
+TiersParam = Annotated[list[Tier], Query(description="One or more of bytes, pixels, near, series; or only similar.")]
 ThresholdParam = Annotated[
     float | None,
     Query(
@@ -129,8 +129,9 @@ def download_plan(
     scope: ScopeParam = None,
 ) -> Response:
     """Return the cleanup plan, a file for `simile dedup apply`: pairs decided to be the same, or `all` groups."""
-    if "similar" in tier:
-        raise HTTPException(422, "Images that are only similar are never removed. Request bytes, pixels or near.")
+    if not {"series", "similar"}.isdisjoint(tier):
+        message = "This plan removes neither similar images nor shots of a series. Request bytes, pixels or near."
+        raise HTTPException(422, f"{message} `simile dedup --series keep-best --plan FILE` keeps the best shots.")
     chosen = make_tier_selection(
         tier, threshold, ("bytes", "pixels", "near") if include_undecided else ("pixels", "near"), scope
     )

@@ -43,10 +43,10 @@ class DuplicateFileResponse(BaseModel):
 
 
 class DuplicateGroupResponse(BaseModel):
-    """Copies of one tier, the kept file first; each of them matches the kept file."""
+    """Copies of one tier, or a series of shots; the kept file or best shot first."""
 
     id: str
-    tier: Literal["bytes", "pixels", "near"]
+    tier: Literal["bytes", "pixels", "near", "series"]
     keep: DisplayText
     keep_reason: str
     members: list[DuplicateFileResponse]

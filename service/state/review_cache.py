@@ -102,8 +102,10 @@ class ReviewCache:
             return cached.review
 
     def _count_groups(self, searcher: Searcher, threshold: float | None) -> dict[Tier, int]:
-        findings, groups = self.get_groups(searcher, TierSelection(COPY_TIERS, threshold))
-        counts: dict[Tier, int] = {tier: sum(group.tier == tier for group in groups) for tier in COPY_TIERS}
+        findings, groups = self.get_groups(searcher, TierSelection((*COPY_TIERS, "series"), threshold))
+        counts: dict[Tier, int] = {
+            tier: sum(group.tier == tier for group in groups) for tier in (*COPY_TIERS, "series")
+        }
         return counts | {"similar": count_similar_pairs(searcher.catalogue, findings, threshold)}
 
     def _make_review(self, searcher: Searcher, selection: TierSelection) -> DuplicateReview:
@@ -167,5 +169,7 @@ def make_tier_selection(
     scope: Scope | None = None,
 ) -> TierSelection:
     """Return the selection of `tiers`, each once and in the default order; all default tiers without any."""
-    selected = [tier for tier in (*default_tiers, "similar") if tier in tiers] if tiers else list(default_tiers)
+    selected = (
+        [tier for tier in (*default_tiers, "series", "similar") if tier in tiers] if tiers else list(default_tiers)
+    )
     return TierSelection(tuple(dict.fromkeys(selected)), threshold, scope)

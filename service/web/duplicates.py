@@ -45,6 +45,7 @@ _TIER_TABS: dict[str, tuple[Tier, ...]] = {
     "Near copies": ("near",),
     "Same pixels": ("pixels",),
     "Same bytes": ("bytes",),
+    "Series": ("series",),
     "Similar": ("similar",),
 }
 _STATE_TABS = {"open": "To decide", "decided": "Decided", "all": "All"}
@@ -159,7 +160,7 @@ def make_duplicates_view(searcher: Searcher, review_cache: ReviewCache, params: 
     findings, calibration = review.findings, review.findings.calibration
     decided, waiting = review.get_progress()
     threshold = findings.get_effective_threshold(params.threshold)
-    plain = {"tier": [tier for tier in params.tier if tier != "similar"], "threshold": params.threshold}
+    plain = {"tier": [tier for tier in params.tier if tier not in ("series", "similar")], "threshold": params.threshold}
     back_group, _, back_pair = params.back.partition(".")
     return {
         "total": searcher.count_images(),

@@ -18,7 +18,8 @@ from simile.store.database.tables import DecisionRow, DuplicateRow, ImageRow, Lo
 from simile.store.database.transactions import Repository, once, split_chunks
 
 SHA256_PATTERN = re.compile("[0-9a-f]{64}")
-STORED_TIERS = ("pixels", "near", "similar")  # identical files are not stored: they are locations of one image
+# Identical files are not stored: they are locations of one image.
+STORED_TIERS = ("pixels", "near", "series", "similar")
 COLLAPSED_TIERS = ("pixels", "near", "series")  # a search with `distinct` shows one image of them
 DUPLICATE_INSERT_ROWS = 5000  # rows written at a time
 
@@ -115,8 +116,8 @@ class DuplicateRepository(Repository):
     def iterate_candidate_files(self, filter: Filter | None = None) -> Iterator[ImageLocation]:
         """Yield the files of the candidates, by image id and path; with a filter only the matching files.
 
-        Candidates are images with several files, in a pair of copies, or in a decision. Files that could not be read
-        the last time are left out here and in `iterate_files`.
+        Candidates are images with several files, in a pair of copies or of a series, or in a decision. Files that could
+        not be read the last time are left out here and in `iterate_files`.
         """
         yield from self._iterate_locations(_make_candidate_condition(), filter)
 
@@ -188,7 +189,7 @@ def _delete_pairs(connection: Connection, tiers: Sequence[str], image_ids: Colle
 
 
 def _make_candidate_condition() -> ColumnElement[bool]:
-    copies = DuplicateRow.tier.in_(("pixels", "near"))
+    copies = DuplicateRow.tier.in_(COLLAPSED_TIERS)
     return ImageRow.id.in_(
         select(DuplicateRow.first)
         .where(copies)

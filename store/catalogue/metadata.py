@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, String, cast, delete, func, select
 from simile.core.errors import NoSuchImage
 from simile.core.filters.parser import parse_number
 from simile.core.records import PhotoMetadata
+from simile.store.catalogue.records import Shot
 from simile.store.database.tables import ImageRow, LocationRow, MetadataRow, PhotoKeywordRow, PhotoMetadataRow
 from simile.store.database.transactions import Repository, insert_rows, split_chunks
 
@@ -108,6 +109,16 @@ class PhotoMetadataRepository(Repository):
         with self.database.begin_read() as connection:
             ids = np.array(connection.scalars(select(ImageRow.id)).all(), np.int64)
             return ids, {row[0]: row[1] for row in connection.execute(with_time)}
+
+    def get_shots(self) -> dict[int, Shot]:
+        """Return time and camera of the images with a known time, by id."""
+        columns = select(LocationRow.image_id, PhotoMetadataRow.taken, PhotoMetadataRow.camera)
+        query = columns.join(PhotoMetadataRow, _PHOTO_JOIN).order_by(LocationRow.path)
+        shots: dict[int, Shot] = {}
+        for image_id, taken, camera in self.stream(query):
+            if taken is not None:
+                shots.setdefault(image_id, Shot(taken, camera))
+        return shots
 
     def iterate_keywords(self) -> Iterator[Row[int, str]]:
         """Yield image id and keyword of all photos; an image with several files may repeat a keyword."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from simile.core.keys import Scope
 from simile.core.records import FileStat, FloatArray, ImageQuality, PhotoMetadata
 
-DuplicateTier = Literal["bytes", "pixels", "near", "similar"]
+DuplicateTier = Literal["bytes", "pixels", "near", "series", "similar"]
 
 
 class KnownFile(NamedTuple):  # a dataclass takes three times as long, and there may be half a million files
@@ -221,8 +221,15 @@ class CopyPair(NamedTuple):
     is_equal: bool
 
 
+class Shot(NamedTuple):
+    """When an image was taken, in the camera's local time, and by which camera, if known."""
+
+    taken: datetime
+    camera: str | None
+
+
 class DuplicateRecord(NamedTuple):
-    """Two images that are copies of each other, or similar; first < second.
+    """Two images that are copies of each other, shots of a series, or similar; first < second.
 
     Attributes:
         distance: Euclidean distance between the indexed vectors.

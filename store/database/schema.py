@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEAD_REVISION = "2026_12_01_image_quality"  # the newest file in migrations/versions
+HEAD_REVISION = "2026_12_01_series"  # the newest file in migrations/versions
 MIGRATIONS_FOLDER = Path(migrations.__file__).parent
 
 

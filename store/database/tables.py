@@ -274,7 +274,7 @@ class DuplicateRow(Base):
 
     __tablename__ = "duplicates"
     __table_args__ = (
-        CheckConstraint("tier IN ('pixels', 'near', 'similar')", name="tier"),
+        CheckConstraint("tier IN ('pixels', 'near', 'series', 'similar')", name="tier"),
         CheckConstraint("first < second", name="ordered"),
     )
 

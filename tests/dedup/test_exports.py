@@ -185,6 +185,7 @@ def test_tier_counts_include_removable_files_and_bytes(catalogue: Catalogue) -> 
         ("bytes", 1, 2, 1, 100),
         ("pixels", 1, 2, 1, 100),
         ("near", 2, 4, 2, 200),
+        ("series", 0, 0, 0, 0),
         ("similar", 0, 0, 0, 0),
     ]
     assert counts["similar"].pairs == 2
@@ -198,7 +199,7 @@ def test_an_unwritable_output_is_refused_before_any_work(tmp_path: Path) -> None
 
 
 def test_tiers_are_parsed_with_commas_and_sorted() -> None:
-    assert parse_tiers([]) == ("bytes", "pixels", "near", "similar")
+    assert parse_tiers([]) == ("bytes", "pixels", "near", "series", "similar")
     assert parse_tiers(["near,bytes", "near"]) == ("bytes", "near")
     with pytest.raises(BadSetting, match="tier can't be 'exact'"):
         parse_tiers(["exact"])

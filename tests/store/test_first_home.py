@@ -140,7 +140,7 @@ def test_the_upgrade_keeps_every_row_and_leaves_a_backup(settings: Settings) -> 
     assert verify_home(settings) == []
 
 
-@pytest.mark.parametrize(("limit", "refused"), [(50_000, True), (150_000, False)])
+@pytest.mark.parametrize(("limit", "refused"), [(50_000, True), (200_000, False)])
 def test_an_upgrade_without_space_loses_nothing(settings: Settings, limit: int, refused: bool) -> None:
     """Without space for the backup nothing changes. With space for it and SQLite's log, the log keeps the change."""
     code = (

@@ -167,7 +167,7 @@ class Client(Transport):
 
     def duplicates(
         self,
-        tier: Sequence[Literal["bytes", "pixels", "near", "similar"]] = (),
+        tier: Sequence[Literal["bytes", "pixels", "near", "series", "similar"]] = (),
         threshold: float | None = None,
         decided: bool | None = None,
         limit: int = 100,
