@@ -22,7 +22,7 @@ from simile.dedup.records import Decision, DuplicateGroup, GroupMember, ImageFil
 
 _NOT_COMPARED_NOTE = "{} stays: it was not found to be a copy of the file that is kept now."
 _UNDECIDED_NOTE = "Both files stay until you decide. About {}: {}."
-_SERIES_NOTE = "Both shots stay, unless you make a plan with `simile dedup --series keep-best`."
+_SERIES_NOTE = "Best shot: {} ({}). The other one: {}. Both stay, except in a plan of simile dedup --series keep-best."
 _PROTECTED_NOTE = "Both files stay: {} is in an archive or was uploaded, and no plan touches such files."
 
 DecisionsByHashes = Mapping[tuple[str, str], Decision]  # by (first_sha256, second_sha256)
@@ -177,7 +177,8 @@ class DuplicateReview:
             protected = [file for file in (kept, other) if is_protected(file.path, self.findings.uploads_folder)]
             note = _PROTECTED_NOTE.format(PurePath(protected[0].path).name) if protected else ""
             if not note and case.tier == "series":
-                note = _SERIES_NOTE
+                best = PurePath(kept.path).name
+                note = _SERIES_NOTE.format(best, kept_member.keep_reason, other_member.keep_reason)
             if not note and other_member.undecided and decision is None:
                 note = _UNDECIDED_NOTE.format(PurePath(other.path).name, other_member.undecided)
         elif decision is not None and decision.same:
