@@ -225,6 +225,8 @@ def _check_options(result_options: DedupResultOptions, given: dict[str, str]) ->
         raise BadUsage(f"{given[min(conflicting)]} checks the copies in all folders. Leave it out, or --scope.")
     if result_options.scope is not None and "similar" in result_options.tiers:
         raise BadUsage("--scope is about copies, and similar images are none. Leave out --scope, or the tier similar.")
+    if result_options.scope is not None and result_options.removes_series:
+        raise BadUsage("--scope does not restrict series. Leave it out, or --series keep-best.")
     if result_options.split_names is not None:
         DatasetSplits(result_options.split_names)
 

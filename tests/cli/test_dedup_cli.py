@@ -301,6 +301,7 @@ def test_findings_of_an_encoder_that_is_no_longer_in_use_say_so(settings: Settin
         (["--scope", "across", "--between", "train", "test"], "--between checks the copies in all folders"),
         (["--scope", "within", "--labels", "folders"], "--labels checks the copies in all folders"),
         (["--scope", "within", "--tier", "similar"], "similar images are none"),
+        (["--scope", "across", "--tier", "series", "--series", "keep-best"], "does not restrict series"),
         (["--scope", "within", "--against", "photos"], "--against compares with the whole home"),
         (["--tier", "exact"], "tier can't be 'exact'"),
         (["--keep", "newest"], "keep can't be 'newest'"),
