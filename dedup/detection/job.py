@@ -143,11 +143,12 @@ class _DedupJob:
         self.left_out = len(usable.failures)  # number of files
         self.work_folder = home.root / "dedup" / "unfinished"
         self.feature_folder = self.work_folder / "features"  # of images, which several processes compare
-        self.version: dict[str, Any] = {
+        versions = {
             "limits": asdict(self.limits),
             "version": version("simile"),
             "measurement": MEASUREMENT_VERSION,
         }
+        self.version: dict[str, Any] = json.loads(json.dumps(versions))  # as a file has it
         self.results = KnownResults(home.root / "dedup" / "results.jsonl", self.version)
 
     def run(self) -> int:
@@ -293,7 +294,6 @@ class _DedupJob:
         precision = self.request.precision or DEFAULT_PRECISION
         only = None if self.request.only is None else str(self.request.only)
         parameters = {"precision": precision, "seed": self.request.seed, "only": only, **self.version}
-        parameters = json.loads(json.dumps(parameters))
         if valid := find_valid_calibration(self.catalogue, fingerprint, parameters, self.paths.keys()):
             calibration, basis = calibration_from_json(valid[0]), valid[1]
             log.info("the collection has changed little: the threshold of %s is used again", basis.made_at)

@@ -53,11 +53,15 @@ class KnownResults:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Read the file, or begin a new one. Raises HomeNotWritable."""
-        self._path, self._identity = path, json.loads(json.dumps(identity))
+        """Read the file, or begin a new one; `identity` is JSON. Raises HomeNotWritable."""
+        self._path, self._identity = path, identity
         self.digests: dict[int, str] = {}
         self.comparisons: dict[PairIds, Comparison] = {}
-        if not self._read():
+        try:
+            is_usable = self._read()
+        except (ValueError, TypeError, AttributeError):  # damaged: everything is compared again
+            self.digests, self.comparisons, is_usable = {}, {}, False
+        if not is_usable:
             self._rewrite()
 
     def add(self, digests: Mapping[int, str], comparisons: Mapping[PairIds, Comparison]) -> None:

@@ -129,6 +129,20 @@ def test_results_of_a_run_with_fewer_candidates_are_used_again(tmp_path, monkeyp
     assert stored.items() < known_results(tmp_path).comparisons.items()
 
 
+@pytest.mark.parametrize(
+    "damage", [b"\0\0\n", b"[]\n", b'{"compared": [[1, 2, {"is_copy": true}]]}\n', b'{"digests": [1]}\n']
+)
+def test_damaged_results_are_computed_again(tmp_path, damage):
+    paths = save(tmp_path, [scene(1, 96, 96), scene(1, 96, 96)])
+    verify(tmp_path, paths, [(1, 2, 0.1)])
+    path = tmp_path / "results.jsonl"
+    first_line, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(first_line + b"\n" + damage + rest)
+    assert known_results(tmp_path).comparisons == {}
+    assert near(verify(tmp_path, paths, [(1, 2, 0.1)])) == {(1, 2)}
+    assert known_results(tmp_path).comparisons.keys() == {(1, 2)}
+
+
 def test_a_file_that_could_not_be_read_is_compared_when_it_can_be_read(tmp_path):
     paths = save(tmp_path, [scene(1, 96, 96), scene(1, 96, 96)])
     (tmp_path / "2.png").rename(tmp_path / "away")
